@@ -343,7 +343,9 @@ func TestRunTakesNewRulesAtOnce(t *testing.T) {
 			t.Errorf("%d forecasts of the added rule; want 1 without waiting for the next step", len(snap.Forecasts))
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
 	})
 }
 

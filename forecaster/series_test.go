@@ -29,7 +29,7 @@ var item = regexp.MustCompile(`^(-?[0-9.]+|_|stale|[+-]?Inf)(?:([+-][0-9.]+)?x([
 func values(t *testing.T, notation string) []float64 {
 	t.Helper()
 	var out []float64
-	for _, f := range strings.Fields(notation) {
+	for f := range strings.FieldsSeq(notation) {
 		m := item.FindStringSubmatch(f)
 		if m == nil {
 			t.Fatalf("%q is no series notation", f)
