@@ -204,7 +204,7 @@ func (c *Client) QueryRange(ctx context.Context, expr string, r forecaster.Range
 	ss, err := c.queryRange(ctx, expr, r)
 	c.metrics.observe(began, err)
 	if err != nil {
-		return nil, fmt.Errorf("query %q over %s at %s: %w", shorten(expr, 1000), r, c.url, err)
+		return nil, fmt.Errorf("query %q over %s at %s: %w", shortExpr(expr), r, c.url, err)
 	}
 	return ss, nil
 }
@@ -274,7 +274,7 @@ func (c *Client) Check(ctx context.Context, expr string) error {
 	err := c.check(ctx, expr)
 	c.metrics.observe(began, err)
 	if err != nil {
-		return fmt.Errorf("query %q at %s: %w", shorten(expr, 1000), c.url, err)
+		return fmt.Errorf("query %q at %s: %w", shortExpr(expr), c.url, err)
 	}
 	return nil
 }
@@ -300,6 +300,6 @@ func (c *Client) warn(expr string, warnings v1.Warnings) {
 	slices.Sort(warnings)
 	fresh := slices.DeleteFunc(slices.Compact(warnings), func(w string) bool { return c.warnings.seen(w, time.Now()) })
 	if len(fresh) > 0 {
-		c.opts.Logger.Warn("Prometheus answered with warnings", "expr", shorten(expr, 1000), "warnings", fresh)
+		c.opts.Logger.Warn("Prometheus answered with warnings", "expr", shortExpr(expr), "warnings", fresh)
 	}
 }

@@ -115,6 +115,12 @@ func refused(status int) bool {
 	return status == http.StatusBadRequest || status == http.StatusUnprocessableEntity
 }
 
+// maxExpr is how much of an expression an error shows: enough to tell which.
+const maxExpr = 120
+
+// shortExpr is the beginning of an expression on one line.
+func shortExpr(expr string) string { return shorten(strings.Join(strings.Fields(expr), " "), maxExpr) }
+
 // shorten cuts a text that others wrote for use in an error message.
 func shorten(s string, n int) string {
 	s = strings.ToValidUTF8(strings.TrimSpace(s), "")
