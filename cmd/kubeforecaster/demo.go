@@ -71,7 +71,7 @@ type demoInfo struct {
 	ClientKey  string `json:"client_key"`
 }
 
-func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
+func runDemo(ctx context.Context, o demoOptions, out io.Writer) (err error) {
 	dir, cleanup, err := demoDir(o.dir)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "error:", err)
 	var misuse usageError
-	if errors.As(err, &misuse) || strings.HasPrefix(err.Error(), "unknown command") {
+	if errors.As(err, &misuse) {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 		return exitMisuse
 	}
@@ -73,6 +72,8 @@ func newRootCommand() *cobra.Command {
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          knownCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := logging.logger(cmd.ErrOrStderr())
 			if err != nil {
@@ -89,6 +90,19 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCommand(), newDemoCommand(), newTrainCommand(), newDocsCommand())
 	return root
+}
+
+// knownCommand refuses what is no subcommand as misuse, where cobra would call
+// it a failure.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("; did you mean %q?", near[0])
+	}
+	return usageErrorf("unknown command %q%s", args[0], hint)
 }
 
 // noArgs refuses arguments as misuse, where cobra.NoArgs would call them a

@@ -87,6 +87,9 @@ type service struct {
 // once both ports answer.
 func serve(ctx context.Context, o serveOptions, ready func(addresses)) error {
 	logger := loggerFrom(ctx)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // First, so that a signal during the start does not end the process.
+	defer signal.Stop(hangup)
 	c, err := o.load()
 	if err != nil {
 		return err
@@ -143,7 +146,7 @@ func serve(ctx context.Context, o serveOptions, ready func(addresses)) error {
 	g.Go(func() error { return manager.Run(ctx) })
 	g.Go(func() error { return api.Run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, listener, adapter.NewServer(o.listen, handler, logger), logger) })
-	g.Go(func() error { return s.reloadOnHangup(ctx) })
+	g.Go(func() error { return s.reloadOn(ctx, hangup) })
 	g.Go(func() error {
 		select {
 		case <-api.Ready():
@@ -269,10 +272,7 @@ func (s *service) register(r prometheus.Registerer) {
 	s.reloadSeconds.SetToCurrentTime()
 }
 
-func (s *service) reloadOnHangup(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func (s *service) reloadOn(ctx context.Context, hangup <-chan os.Signal) error {
 	for {
 		select {
 		case <-hangup:
