@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -14,26 +15,37 @@ import (
 const overlapSteps = 5
 
 // history keeps the lookback of every series of one rule and asks only for
-// what is new. It belongs to one goroutine at a time.
+// what is new. One goroutine at a time may refresh it and use its windows; others
+// may meanwhile read it as a companion.
 type history struct {
-	rule   Rule
-	end    time.Time // newest grid point that was asked for; zero before the first fill
+	expr           string
+	step, lookback time.Duration
+
+	mu     sync.RWMutex // guards what follows against readers of a companion
+	end    time.Time    // newest grid point that was asked for; zero before the first fill
 	series map[model.Fingerprint]*Series
 }
 
 func newHistory(r Rule) *history {
-	return &history{rule: r, series: map[model.Fingerprint]*Series{}}
+	return &history{expr: r.Expr, step: r.Step, lookback: r.Lookback, series: map[model.Fingerprint]*Series{}}
+}
+
+// serves reports whether the history is the one that the rule needs.
+func (h *history) serves(r Rule) bool {
+	return h.expr == r.Expr && h.step == r.Step && h.lookback == r.Lookback
 }
 
 // refresh asks for what is missing up to now and drops series that the lookback
 // no longer holds. When it fails the history stays as it was. ErrNoData says
 // that the query selected nothing in the stretch asked for.
 func (h *history) refresh(ctx context.Context, query QueryFunc, now time.Time) error {
-	end := Align(now, h.rule.Step)
-	found, err := query(ctx, h.rule.Expr, h.missing(end))
+	end := Align(now, h.step)
+	found, err := query(ctx, h.expr, h.missing(end))
 	if err != nil && !errors.Is(err, ErrNoData) {
 		return err
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if end.After(h.end) {
 		h.advance(end)
 	}
@@ -47,26 +59,26 @@ func (h *history) refresh(ctx context.Context, query QueryFunc, now time.Time) e
 // missing is the range to ask for: all of the lookback at first and after an
 // outage of its length, else the newest steps.
 func (h *history) missing(end time.Time) Range {
-	start := end.Add(-h.rule.Lookback)
-	if known := h.end.Add(-overlapSteps * h.rule.Step); known.After(start) {
+	start := end.Add(-h.lookback)
+	if known := h.end.Add(-overlapSteps * h.step); known.After(start) {
 		start = known
 	}
-	return Range{Start: start, End: end, Step: h.rule.Step}.Align()
+	return Range{Start: start, End: end, Step: h.step}.Align()
 }
 
 // length is the number of grid points that a series keeps.
-func (h *history) length() int { return int(h.rule.Lookback/h.rule.Step) + 1 }
+func (h *history) length() int { return int(h.lookback/h.step) + 1 }
 
 // advance moves the grid of every series on so that it ends at end.
 func (h *history) advance(end time.Time) {
 	n := h.length()
 	for _, s := range h.series {
-		shift := min(n, int(end.Sub(h.end)/h.rule.Step))
+		shift := min(n, int(end.Sub(h.end)/h.step))
 		copy(s.Values, s.Values[shift:])
 		for i := n - shift; i < n; i++ {
 			s.Values[i] = nan
 		}
-		s.Start = end.Add(-time.Duration(n-1) * h.rule.Step)
+		s.Start = end.Add(-time.Duration(n-1) * h.step)
 	}
 	h.end = end
 }
@@ -78,7 +90,7 @@ func (h *history) merge(s Series) {
 	own := h.series[key]
 	if own == nil {
 		n := h.length()
-		own = &Series{Labels: s.Labels, Start: h.end.Add(-time.Duration(n-1) * h.rule.Step), Step: h.rule.Step, Values: make([]float64, n)}
+		own = &Series{Labels: s.Labels, Start: h.end.Add(-time.Duration(n-1) * h.step), Step: h.step, Values: make([]float64, n)}
 		for i := range own.Values {
 			own.Values[i] = nan
 		}
@@ -99,9 +111,14 @@ func (h *history) dropSilent() {
 	}
 }
 
-// windows returns a window of every series that is fresh at now, ordered by
-// labels, with the companion of equal labels where the other history has one.
-func (h *history) windows(with *history, now time.Time) []Window {
+// windows returns a window of every series that is no older than maxAge at now,
+// ordered by labels, with the companion of equal labels where the other history
+// has one.
+func (h *history) windows(with *history, now time.Time, maxAge time.Duration) []Window {
+	if with != nil {
+		with.mu.RLock() // A window copies its companion.
+		defer with.mu.RUnlock()
+	}
 	var out []Window
 	for key, s := range h.series {
 		var companion Series
@@ -109,7 +126,7 @@ func (h *history) windows(with *history, now time.Time) []Window {
 			companion = *with.series[key]
 		}
 		w, err := NewWindow(*s, companion, now)
-		if err == nil && now.Sub(w.Origin) <= h.rule.MaxAge {
+		if err == nil && now.Sub(w.Origin) <= maxAge {
 			out = append(out, w)
 		}
 	}

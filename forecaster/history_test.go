@@ -169,7 +169,7 @@ func TestWindowsAreFreshAndOrderedAndPaired(t *testing.T) {
 	h, with := newHistory(testRule()), newHistory(testRule())
 	refresh(t, h, l, 100)
 	refresh(t, with, memory, 99)
-	ws := h.windows(with, at(100))
+	ws := h.windows(with, at(100), 5*time.Minute)
 	if len(ws) != 2 || ws[0].Labels["workload"] != "a" || ws[1].Labels["workload"] != "b" {
 		t.Fatalf("windows are of %v; want a and b, and not old, which is stale", ws)
 	}

@@ -17,11 +17,12 @@ import (
 const (
 	// fillTimeout bounds the first, long query of a rule; later ones have a step.
 	fillTimeout = 5 * time.Minute
+	// companionWait is the share of a step that a forecast waits for the newest
+	// samples of its companion.
+	companionWait = 10
 	// predictBatch is how many windows one call of a model gets, which bounds
 	// the memory of a tick.
 	predictBatch = 1024
-	// concurrentQueries is how many rules of a tick query at the same time.
-	concurrentQueries = 8
 )
 
 // ManagerOptions are what a Manager works with.
@@ -42,19 +43,19 @@ type Manager struct {
 	metrics *metrics
 	changed chan struct{} // wakes Run after a change of rules
 
-	mu    sync.Mutex // held for a whole tick
+	mu    sync.Mutex // guards what follows; never held for long
 	rules []*ruleState
-
-	pendingMu sync.Mutex
-	pending   []string // metrics without a successful tick so far
+	ready bool // every rule of the start has had a successful tick
 }
 
-// ruleState is a rule at work.
+// ruleState is a rule at work. The manager's mutex guards it, but for the
+// history, which belongs to the tick under way.
 type ruleState struct {
 	Rule
 	history *history
+	busy    bool      // a tick of it is under way
 	done    time.Time // newest grid point that was ticked with success
-	served  bool      // something of it was fresh after the last tick
+	served  bool      // something of it was fresh when last looked at
 	silent  bool      // that ended, and has been logged
 }
 
@@ -81,18 +82,18 @@ func NewManager(o ManagerOptions) (*Manager, error) {
 func CheckRules(rules []Rule) error {
 	var errs []error
 	byMetric := map[string]Rule{}
-	for i, r := range rules {
+	for _, r := range rules {
 		if err := r.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("rule %d (%s): %w", i+1, r.Metric, err))
+			errs = append(errs, fmt.Errorf("rule %q: %w", r.Metric, err))
 		}
 		if _, twice := byMetric[r.Metric]; twice {
-			errs = append(errs, fmt.Errorf("rule %d: metric %q belongs to another rule already", i+1, r.Metric))
+			errs = append(errs, fmt.Errorf("rule %q: another rule makes this metric already", r.Metric))
 		}
 		byMetric[r.Metric] = r
 	}
-	for i, r := range rules {
+	for _, r := range rules {
 		if with, ok := byMetric[r.With]; r.With != "" && (!ok || with.Step != r.Step) {
-			errs = append(errs, fmt.Errorf("rule %d (%s): with: want the metric of another rule on the step %s, not %q", i+1, r.Metric, r.Step, r.With))
+			errs = append(errs, fmt.Errorf("rule %q: with: want the metric of another rule on the step %s, not %q", r.Metric, r.Step, r.With))
 		}
 	}
 	if len(rules) == 0 {
@@ -102,7 +103,7 @@ func CheckRules(rules []Rule) error {
 }
 
 // SetRules replaces the rules, all or, when one is at fault, none. Rules that
-// are as before keep their history and forecasts. It waits for a tick under way.
+// are as before keep their history and forecasts.
 func (m *Manager) SetRules(rules []Rule) error {
 	if err := CheckRules(rules); err != nil {
 		return err
@@ -115,11 +116,11 @@ func (m *Manager) SetRules(rules []Rule) error {
 	}
 	m.rules = nil
 	for _, r := range rules {
-		next := &ruleState{Rule: r, history: newHistory(r)}
-		if old := was[r.Metric]; old != nil && old.Expr == r.Expr && old.Step == r.Step && old.Lookback == r.Lookback {
-			next.history, next.done, next.served, next.silent = old.history, old.done, old.served, old.silent
-			next.history.rule = r
+		next := was[r.Metric]
+		if next == nil || !next.history.serves(r) {
+			next = &ruleState{history: newHistory(r)}
 		}
+		next.Rule = r
 		delete(was, r.Metric)
 		m.rules = append(m.rules, next)
 	}
@@ -127,7 +128,6 @@ func (m *Manager) SetRules(rules []Rule) error {
 		m.metrics.forget(metric)
 	}
 	m.opts.Store.SetRules(rules)
-	m.notePending()
 	select {
 	case m.changed <- struct{}{}:
 	default: // Run has not taken the last change yet and will see this one too.
@@ -136,34 +136,36 @@ func (m *Manager) SetRules(rules []Rule) error {
 }
 
 // Ready returns nil once every rule has had a tick whose query succeeded, with
-// or without data; else an error that names those that had none.
+// or without data; else an error that names those that had none. It stays nil
+// from then on: a rule that is added later must not take away the others.
 func (m *Manager) Ready() error {
-	m.pendingMu.Lock()
-	defer m.pendingMu.Unlock()
-	if len(m.pending) > 0 {
-		return fmt.Errorf("no successful query so far for %s", strings.Join(m.pending, ", "))
-	}
-	return nil
-}
-
-func (m *Manager) notePending() {
-	m.pendingMu.Lock()
-	defer m.pendingMu.Unlock()
-	m.pending = nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var pending []string
 	for _, r := range m.rules {
 		if r.done.IsZero() {
-			m.pending = append(m.pending, r.Metric)
+			pending = append(pending, r.Metric)
 		}
 	}
+	m.ready = m.ready || len(pending) == 0
+	if m.ready {
+		return nil
+	}
+	return fmt.Errorf("no successful query so far for %s", strings.Join(pending, ", "))
 }
 
-// Run ticks at every step until ctx is done. A tick that fails is logged and
-// tried again at the next.
+// Run ticks at every step until ctx is done, then waits for the ticks under way,
+// which end with it. A tick that fails is logged and tried again at the next; a
+// rule whose tick takes long does not keep the others waiting.
 func (m *Manager) Run(ctx context.Context) error {
+	var ticks sync.WaitGroup
+	defer ticks.Wait()
 	for {
-		if err := m.Tick(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			m.opts.Logger.Warn("Tick failed; older forecasts stay until they expire", "err", err)
-		}
+		ticks.Go(func() {
+			if err := m.Tick(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				m.opts.Logger.Warn("Tick failed; older forecasts stay until they expire", "err", err)
+			}
+		})
 		next := time.NewTimer(m.untilNext(time.Now()))
 		select {
 		case <-next.C:
@@ -180,107 +182,156 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) untilNext(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	step := m.finestStep()
-	return Align(now, step).Add(step).Sub(now)
-}
-
-func (m *Manager) finestStep() time.Duration {
 	step := MaxStep
 	for _, r := range m.rules {
 		step = min(step, r.Step)
 	}
-	return step
+	return Align(now, step).Add(step).Sub(now)
+}
+
+// job is one tick of one rule: the rule as it was at the start, and the places
+// where it tells that its history is refreshed and waits for its companion's.
+type job struct {
+	Rule
+	state     *ruleState
+	refreshed chan struct{}
+	with      *history
+	awaited   <-chan struct{} // nil when the companion is not refreshed now
 }
 
 // Tick queries, predicts and stores every rule that has a new grid point at
-// now, or whose last tick failed. Rules fail alone; the forecasts of a failed
-// rule stay in the store until they expire. The error joins those of all rules.
+// now, or whose last tick failed, unless a tick of it is still under way. Rules
+// are independent of each other; the forecasts of one that fails stay in the
+// store until they expire. The error joins those of all rules.
 func (m *Manager) Tick(ctx context.Context, now time.Time) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	due := slices.DeleteFunc(slices.Clone(m.rules), func(r *ruleState) bool {
-		return !r.done.IsZero() && !Align(now, r.Step).After(r.done)
-	})
-	errs := m.query(ctx, due, now)
-	for i, r := range due {
-		if errs[i] == nil {
-			errs[i] = m.predict(ctx, r, now)
-		}
-		m.count(r, errs[i], now)
-	}
-	for _, r := range m.rules {
-		m.reportSilence(r, now)
-	}
-	m.notePending()
-	for i, r := range due {
-		if errors.Is(errs[i], ErrNoData) {
-			errs[i] = nil // Scaled to zero or not scraped yet: nothing to forecast.
-		}
-		if errs[i] != nil {
-			errs[i] = fmt.Errorf("%s: %w", r.Metric, errs[i])
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// query refreshes the histories of the rules that are due, several at a time,
-// and returns an error for each.
-func (m *Manager) query(ctx context.Context, due []*ruleState, now time.Time) []error {
-	errs := make([]error, len(due))
-	slots := make(chan struct{}, concurrentQueries)
+	m.reportSilence(now)
+	jobs := m.begin(now)
+	errs := make([]error, len(jobs))
 	var wg sync.WaitGroup
-	for i, r := range due {
-		slots <- struct{}{}
+	for i, j := range jobs {
 		wg.Go(func() {
-			defer func() { <-slots }()
-			started := time.Now()
-			errs[i] = m.refresh(ctx, r, now)
-			m.metrics.duration.WithLabelValues(r.Metric, "query").Observe(time.Since(started).Seconds())
+			err := m.tick(ctx, j, now)
+			m.finish(j, err, now)
+			// Without data it is scaled to zero or not scraped yet: nothing to forecast.
+			if err != nil && !errors.Is(err, ErrNoData) {
+				errs[i] = fmt.Errorf("%s: %w", j.Metric, err)
+			}
 		})
 	}
 	wg.Wait()
-	return errs
+	m.reportSilence(now)
+	return errors.Join(errs...)
 }
 
-func (m *Manager) refresh(ctx context.Context, r *ruleState, now time.Time) error {
-	limit := r.Step
-	if r.history.end.IsZero() {
+// begin marks the rules that are due as busy and returns a job for each.
+func (m *Manager) begin(now time.Time) []job {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var jobs []job
+	refreshed := map[string]chan struct{}{}
+	histories := map[string]*history{}
+	for _, r := range m.rules {
+		histories[r.Metric] = r.history
+		if r.busy || !r.done.IsZero() && !Align(now, r.Step).After(r.done) {
+			continue
+		}
+		r.busy = true
+		refreshed[r.Metric] = make(chan struct{})
+		jobs = append(jobs, job{Rule: r.Rule, state: r, refreshed: refreshed[r.Metric]})
+	}
+	for i, j := range jobs {
+		jobs[i].with, jobs[i].awaited = histories[j.With], refreshed[j.With]
+	}
+	return jobs
+}
+
+// tick refreshes the history of a rule and forecasts it.
+func (m *Manager) tick(ctx context.Context, j job, now time.Time) error {
+	started := time.Now()
+	err := m.refresh(ctx, j, now)
+	close(j.refreshed)
+	m.metrics.duration.WithLabelValues(j.Metric, "query").Observe(time.Since(started).Seconds())
+	if err != nil {
+		return fmt.Errorf("query history: %w", err)
+	}
+	if j.awaited != nil {
+		patience := time.NewTimer(j.Step / companionWait)
+		defer patience.Stop()
+		select {
+		case <-j.awaited:
+		case <-patience.C: // Its newest samples are missing this time.
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return m.predict(ctx, j, now)
+}
+
+func (m *Manager) refresh(ctx context.Context, j job, now time.Time) error {
+	limit := j.Step
+	if j.state.history.end.IsZero() {
 		limit = fillTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := r.history.refresh(ctx, m.opts.Query, now); err != nil {
-		return fmt.Errorf("query history: %w", err)
-	}
-	return nil
+	return j.state.history.refresh(ctx, m.opts.Query, now)
 }
 
 // predict forecasts every fresh series of a rule and puts the forecasts in the
 // store.
-func (m *Manager) predict(ctx context.Context, r *ruleState, now time.Time) error {
+func (m *Manager) predict(ctx context.Context, j job, now time.Time) error {
 	started := time.Now()
-	windows := r.history.windows(m.companion(r), now)
+	windows := j.state.history.windows(j.with, now, j.MaxAge)
 	forecasts := make([]Forecast, 0, len(windows))
 	for batch := range slices.Chunk(windows, predictBatch) {
-		fs, err := m.forecast(ctx, r.Metric, batch)
+		fs, err := m.forecast(ctx, j.Metric, batch)
 		if err != nil {
 			return fmt.Errorf("predict: %w", err)
 		}
 		forecasts = append(forecasts, fs...)
 	}
-	m.opts.Store.Put(r.Metric, forecasts)
-	m.metrics.duration.WithLabelValues(r.Metric, "predict").Observe(time.Since(started).Seconds())
-	m.countSources(r.Metric, forecasts)
+	m.metrics.duration.WithLabelValues(j.Metric, "predict").Observe(time.Since(started).Seconds())
+	m.put(j, forecasts)
 	return nil
 }
 
-func (m *Manager) companion(r *ruleState) *history {
-	for _, other := range m.rules {
-		if other.Metric == r.With {
-			return other.history
-		}
+// put stores the forecasts unless a change of rules has replaced the rule
+// meanwhile.
+func (m *Manager) put(j job, fs []Forecast) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.rules, j.state) {
+		return
 	}
-	return nil
+	m.opts.Store.Put(j.Metric, fs)
+	m.countSources(j.Metric, fs)
+}
+
+// finish notes the outcome of a job.
+func (m *Manager) finish(j job, err error, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j.state.busy = false
+	if !slices.Contains(m.rules, j.state) {
+		if !slices.ContainsFunc(m.rules, func(r *ruleState) bool { return r.Metric == j.Metric }) {
+			m.metrics.forget(j.Metric) // What the tick counted after its rule was gone.
+		}
+		return
+	}
+	outcome := outcomeOK
+	switch {
+	case errors.Is(err, ErrNoData):
+		outcome = outcomeNoData
+	case err != nil:
+		outcome = outcomeError
+	}
+	m.metrics.ticks.WithLabelValues(j.Metric, outcome).Inc()
+	m.metrics.series.WithLabelValues(j.Metric).Set(float64(len(j.state.history.series)))
+	if outcome == outcomeError {
+		return
+	}
+	j.state.done = Align(now, j.Step)
+	m.metrics.lastSuccess.WithLabelValues(j.Metric).Set(float64(now.UnixMilli()) / 1000)
 }
 
 // forecast asks the model, and the fallback for those windows that the model
@@ -297,6 +348,7 @@ func (m *Manager) forecast(ctx context.Context, metric string, ws []Window) ([]F
 		if ctx.Err() != nil {
 			return nil, err
 		}
+		m.metrics.refused.WithLabelValues(metric, m.opts.Model.Version()).Add(float64(len(long)))
 		m.opts.Logger.Error("Model failed; falling back", "metric", metric, "model", m.opts.Model.Version(), "fallback", m.opts.Fallback.Version(), "err", err)
 	}
 	var rest []int
@@ -331,28 +383,12 @@ func (m *Manager) fill(ctx context.Context, metric string, model Model, ws []Win
 	for k, i := range at {
 		if !fs[k].valid() {
 			m.metrics.refused.WithLabelValues(metric, model.Version()).Inc()
+			m.opts.Logger.Error("Forecast refused; falling back", "metric", metric, "model", model.Version(), "series", fs[k].Labels)
 			continue
 		}
 		out[i] = fs[k]
 	}
 	return nil
-}
-
-func (m *Manager) count(r *ruleState, err error, now time.Time) {
-	outcome := outcomeOK
-	switch {
-	case errors.Is(err, ErrNoData):
-		outcome = outcomeNoData
-	case err != nil:
-		outcome = outcomeError
-	}
-	m.metrics.ticks.WithLabelValues(r.Metric, outcome).Inc()
-	m.metrics.series.WithLabelValues(r.Metric).Set(float64(len(r.history.series)))
-	if outcome == outcomeError {
-		return
-	}
-	r.done = Align(now, r.Step)
-	m.metrics.lastSuccess.WithLabelValues(r.Metric).Set(float64(now.UnixMilli()) / 1000)
 }
 
 func (m *Manager) countSources(metric string, fs []Forecast) {
@@ -366,18 +402,22 @@ func (m *Manager) countSources(metric string, fs []Forecast) {
 	}
 }
 
-// reportSilence logs when nothing of a rule is fresh any more, and when it is
-// again. A rule that never had a forecast is not silent but new.
-func (m *Manager) reportSilence(r *ruleState, now time.Time) {
-	snap, _ := m.opts.Store.Snapshot(r.Metric)
-	fresh := slices.ContainsFunc(snap.Forecasts, func(f Forecast) bool { return r.Fresh(f, now) })
-	switch {
-	case r.served && !fresh:
-		r.silent = true
-		m.opts.Logger.Warn("No fresh forecast; the metric is answered with an empty list", "metric", r.Metric, "max_age", r.MaxAge)
-	case r.silent && fresh:
-		r.silent = false
-		m.opts.Logger.Info("Forecasts are fresh again", "metric", r.Metric)
+// reportSilence logs of every rule when nothing of it is fresh any more, and
+// when it is again. A rule that never had a forecast is not silent but new.
+func (m *Manager) reportSilence(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.rules {
+		snap, _ := m.opts.Store.Snapshot(r.Metric)
+		fresh := slices.ContainsFunc(snap.Forecasts, func(f Forecast) bool { return r.Fresh(f, now) })
+		switch {
+		case r.served && !fresh:
+			r.silent = true
+			m.opts.Logger.Warn("No fresh forecast; the metric is answered with an empty list", "metric", r.Metric, "max_age", r.MaxAge)
+		case r.silent && fresh:
+			r.silent = false
+			m.opts.Logger.Info("Forecasts are fresh again", "metric", r.Metric)
+		}
+		r.served = fresh
 	}
-	r.served = fresh
 }

@@ -286,9 +286,9 @@ func TestCheckRules(t *testing.T) {
 		rules []Rule
 	}{
 		{"no rule: want at least one", nil},
-		{`rule 2: metric "load" belongs to another rule already`, []Rule{testRule(), testRule()}},
-		{`rule 1 (load): level: 2 is out of range`, []Rule{with(func(r *Rule) { r.Level = 2 })}},
-		{`rule 1 (load): with: want the metric of another rule on the step 1m0s, not "none"`, []Rule{with(func(r *Rule) { r.With = "none" })}},
+		{`rule "load": another rule makes this metric already`, []Rule{testRule(), testRule()}},
+		{`rule "load": level: 2 is out of range`, []Rule{with(func(r *Rule) { r.Level = 2 })}},
+		{`rule "load": with: want the metric of another rule on the step 1m0s, not "none"`, []Rule{with(func(r *Rule) { r.With = "none" })}},
 	} {
 		if err := CheckRules(tt.rules); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("error is %v; want one with %q", err, tt.want)
@@ -365,6 +365,77 @@ func TestHungQueryEndsWithTheStep(t *testing.T) {
 			t.Errorf("the tick took %s; want one step", took)
 		}
 	})
+}
+
+func TestASlowRuleKeepsNoOtherWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, paired := testRule(), testRule()
+		slow.Metric, slow.Expr = "slow", "slow"
+		paired.Metric, paired.With = "paired", "slow"
+		b := newBench(t, network{}, testRule(), slow, paired)
+		start := Align(time.Now(), time.Minute)
+		b.load.workloads["a"] = func(int) float64 { return 7 }
+		b.opts.Query = func(ctx context.Context, expr string, r Range) ([]Series, error) {
+			if expr == "slow" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return b.load.query(ctx, expr, r)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.Run(ctx) }()
+		time.Sleep(3*time.Minute + 30*time.Second)
+		for _, metric := range []string{"load", "paired"} {
+			snap, _ := b.store.Snapshot(metric)
+			if len(snap.Forecasts) != 1 || snap.Forecasts[0].Origin.Before(start.Add(3*time.Minute)) {
+				t.Errorf("%s has the forecasts %v; want one of the newest minute", metric, snap.Forecasts)
+			}
+		}
+		reloaded := time.Now()
+		if err := b.SetRules([]Rule{testRule()}); err != nil || time.Since(reloaded) != 0 {
+			t.Errorf("a change of rules took %s: %v; want it not to wait for a query", time.Since(reloaded), err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+		if n := testutil.CollectAndCount(b.metrics.ticks); n != 1 {
+			t.Errorf("ticks of %d rules are counted; want only those of the rule that is left", n)
+		}
+	})
+}
+
+func TestARuleThatIsReplacedWhileItTicksLeavesNothing(t *testing.T) {
+	b := newBench(t, network{})
+	moved := testRule()
+	moved.Expr = "elsewhere"
+	b.opts.Query = func(ctx context.Context, expr string, r Range) ([]Series, error) {
+		if err := b.SetRules([]Rule{moved}); err != nil {
+			t.Error(err)
+		}
+		return b.load.query(ctx, expr, r)
+	}
+	b.tick(t, 100)
+	if got := b.served(100); len(got) != 0 {
+		t.Errorf("the replaced expression is served under the new one's name: %v", got)
+	}
+}
+
+func TestReadyOutlivesAnAddedRule(t *testing.T) {
+	b := newBench(t, network{})
+	b.tick(t, 100)
+	if err := b.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	added := testRule()
+	added.Metric, added.Expr = "added", "added"
+	if err := b.SetRules([]Rule{testRule(), added}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Ready(); err != nil {
+		t.Errorf("a rule that was added takes readiness from those at work: %v", err)
+	}
 }
 
 func TestStoreServesWholeSnapshots(t *testing.T) {

@@ -51,7 +51,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"metric", "model"}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "kubeforecaster_forecasts_refused_total",
-			Help: "Forecasts that a model made and that were not served, because they were not finite or their quantiles crossed.",
+			Help: "Forecasts that a model failed to make, or that were not served because they were not finite or their quantiles crossed; the fallback stands in.",
 		}, []string{"metric", "model"}),
 		model: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "kubeforecaster_model_info",
