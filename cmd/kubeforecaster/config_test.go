@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/common/model"
 
 	"github.com/kubeforecaster/kubeforecaster/forecaster"
 )
@@ -67,7 +66,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Model.DropoutRate != 0.3 || c.Sync.IntervalHours != 6 || time.Duration(c.Prometheus.Timeout) != 30*time.Second {
-		t.Errorf("defaults are dropout %v, interval %v h, timeout %s; want 0.3, 6, 30s", c.Model.DropoutRate, c.Sync.IntervalHours, c.Prometheus.Timeout)
+		t.Errorf("defaults are dropout %v, interval %v h, timeout %s; want 0.3, 6, 30s", c.Model.DropoutRate, c.Sync.IntervalHours, time.Duration(c.Prometheus.Timeout))
 	}
 	var got []string
 	for _, r := range c.rules() {
@@ -102,7 +101,7 @@ func TestOwnRulesReplaceBuiltInOnesOfTheirName(t *testing.T) {
 	if len(by) != 5 {
 		t.Errorf("%d rules; want the four built-in names and one of the file's own", len(by))
 	}
-	if got := time.Duration(model.Duration(by["queue_length"].Step)); got != 5*time.Minute {
+	if got := by["queue_length"].Step; got != 5*time.Minute {
 		t.Errorf("step of queue_length is %s; want 5m", got)
 	}
 	if c.Prometheus.HTTPClient.BasicAuth.PasswordFile != filepath.Join("testdata", "config", "password") {
