@@ -10,8 +10,9 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// overlapSteps is how many of the newest known steps a refresh asks for again:
-// samples arrive late, and the newest step of a rate is made of few of them.
+// overlapSteps is how many of the newest known steps a refresh asks for again at
+// least: samples arrive late, and the newest step of a rate is made of few of
+// them. A rule that allows for older samples asks for as many steps as it allows.
 const overlapSteps = 5
 
 // history keeps the lookback of every series of one rule and asks only for
@@ -20,6 +21,7 @@ const overlapSteps = 5
 type history struct {
 	expr           string
 	step, lookback time.Duration
+	overlap        time.Duration
 
 	mu     sync.RWMutex // guards what follows against readers of a companion
 	end    time.Time    // newest grid point that was asked for; zero before the first fill
@@ -27,12 +29,16 @@ type history struct {
 }
 
 func newHistory(r Rule) *history {
-	return &history{expr: r.Expr, step: r.Step, lookback: r.Lookback, series: map[model.Fingerprint]*Series{}}
+	return &history{
+		expr: r.Expr, step: r.Step, lookback: r.Lookback, overlap: max(overlapSteps*r.Step, r.MaxAge),
+		series: map[model.Fingerprint]*Series{},
+	}
 }
 
 // serves reports whether the history is the one that the rule needs.
 func (h *history) serves(r Rule) bool {
-	return h.expr == r.Expr && h.step == r.Step && h.lookback == r.Lookback
+	next := newHistory(r)
+	return h.expr == next.expr && h.step == next.step && h.lookback == next.lookback && h.overlap == next.overlap
 }
 
 // refresh asks for what is missing up to now and drops series that the lookback
@@ -40,6 +46,9 @@ func (h *history) serves(r Rule) bool {
 // that the query selected nothing in the stretch asked for.
 func (h *history) refresh(ctx context.Context, query QueryFunc, now time.Time) error {
 	end := Align(now, h.step)
+	if h.end.After(end) {
+		h.forget() // The clock was ahead; what is held lies in the wrong place.
+	}
 	found, err := query(ctx, h.expr, h.missing(end))
 	if err != nil && !errors.Is(err, ErrNoData) {
 		return err
@@ -56,11 +65,19 @@ func (h *history) refresh(ctx context.Context, query QueryFunc, now time.Time) e
 	return err
 }
 
+// forget makes the history as it was before the first fill.
+func (h *history) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.end = time.Time{}
+	clear(h.series)
+}
+
 // missing is the range to ask for: all of the lookback at first and after an
 // outage of its length, else the newest steps.
 func (h *history) missing(end time.Time) Range {
 	start := end.Add(-h.lookback)
-	if known := h.end.Add(-overlapSteps * h.step); known.After(start) {
+	if known := h.end.Add(-h.overlap); known.After(start) {
 		start = known
 	}
 	return Range{Start: start, End: end, Step: h.step}.Align()

@@ -137,6 +137,35 @@ func TestFailedRefreshChangesNothing(t *testing.T) {
 	}
 }
 
+func TestRefreshReachesBackAsFarAsSamplesMayBeLate(t *testing.T) {
+	rule := testRule()
+	rule.MaxAge = 9 * time.Minute
+	lag := 7
+	newest := 0
+	l, h := &load{workloads: map[model.LabelValue]func(int) float64{"a": func(m int) float64 {
+		if m > newest-lag {
+			return nan
+		}
+		return float64(m)
+	}}}, newHistory(rule)
+	for newest = 100; newest < 110; newest++ {
+		refresh(t, h, l, newest)
+	}
+	if got := h.values(t, "a")[30-lag]; got != 102 {
+		t.Errorf("the sample of minute 102, seven minutes late, is %v; want 102", got)
+	}
+}
+
+func TestAClockThatWasAheadIsForgotten(t *testing.T) {
+	l, h := &load{workloads: map[model.LabelValue]func(int) float64{"a": minutes}}, newHistory(testRule())
+	refresh(t, h, l, 100)
+	refresh(t, h, l, 5000)
+	refresh(t, h, l, 101)
+	if got := h.values(t, "a"); !h.end.Equal(at(101)) || got[0] != 71 || got[30] != 101 {
+		t.Errorf("history goes from %v to %v at %v; want 71 to 101 at %v", got[0], got[30], h.end, at(101))
+	}
+}
+
 func TestSilentSeriesLeaveTheHistory(t *testing.T) {
 	gone := func(m int) float64 {
 		if m > 100 {

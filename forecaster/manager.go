@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// fillTimeout bounds the first, long query of a rule; later ones have a step.
+	// fillTimeout bounds a query that fills a history or catches up after an
+	// outage, that is one over more than fillSteps steps; others have a step.
 	fillTimeout = 5 * time.Minute
+	fillSteps   = 3 * overlapSteps
 	// companionWait is the share of a step that a forecast waits for the newest
 	// samples of its companion.
 	companionWait = 10
@@ -73,6 +75,7 @@ func NewManager(o ManagerOptions) (*Manager, error) {
 	if err := m.SetRules(o.Rules); err != nil {
 		return nil, err
 	}
+	<-m.changed // Run begins with a tick anyway.
 	return m, nil
 }
 
@@ -232,8 +235,8 @@ func (m *Manager) begin(now time.Time) []job {
 	histories := map[string]*history{}
 	for _, r := range m.rules {
 		histories[r.Metric] = r.history
-		if r.busy || !r.done.IsZero() && !Align(now, r.Step).After(r.done) {
-			continue
+		if point := Align(now, r.Step); r.busy || r.done.Equal(point) {
+			continue // A clock that went back makes a rule due as one that went on does.
 		}
 		r.busy = true
 		refreshed[r.Metric] = make(chan struct{})
@@ -269,7 +272,7 @@ func (m *Manager) tick(ctx context.Context, j job, now time.Time) error {
 
 func (m *Manager) refresh(ctx context.Context, j job, now time.Time) error {
 	limit := j.Step
-	if j.state.history.end.IsZero() {
+	if j.state.history.missing(Align(now, j.Step)).Len() > fillSteps {
 		limit = fillTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -413,6 +416,7 @@ func (m *Manager) reportSilence(now time.Time) {
 		switch {
 		case r.served && !fresh:
 			r.silent = true
+			m.metrics.source.DeletePartialMatch(prometheus.Labels{"metric": r.Metric})
 			m.opts.Logger.Warn("No fresh forecast; the metric is answered with an empty list", "metric", r.Metric, "max_age", r.MaxAge)
 		case r.silent && fresh:
 			r.silent = false

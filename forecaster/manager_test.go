@@ -438,6 +438,36 @@ func TestReadyOutlivesAnAddedRule(t *testing.T) {
 	}
 }
 
+func TestAFillMayTakeLongerThanAStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, network{})
+		b.opts.Query = func(ctx context.Context, expr string, r Range) ([]Series, error) {
+			select { // A server that needs four seconds a point.
+			case <-time.After(time.Duration(r.Len()) * 4 * time.Second):
+				return b.load.query(ctx, expr, r)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		b.tick(t, 100)
+		b.tick(t, 101)
+		b.tick(t, 125) // after an outage
+		if got := b.served(125); len(got) != 1 {
+			t.Errorf("served %v after catching up; want a forecast", got)
+		}
+	})
+}
+
+func TestTicksGoOnAfterTheClockWasAhead(t *testing.T) {
+	b := newBench(t, network{})
+	b.tick(t, 100)
+	b.tick(t, 5000)
+	b.tick(t, 101)
+	if diff := cmp.Diff(map[string]float64{"a": 106}, b.served(101)); diff != "" {
+		t.Errorf("served (-want +got):\n%s", diff)
+	}
+}
+
 func TestStoreServesWholeSnapshots(t *testing.T) {
 	var s Store
 	if _, known := s.Snapshot("load"); known || len(s.Rules()) != 0 {
