@@ -143,8 +143,7 @@ func (h *handler) reload(w http.ResponseWriter, r *http.Request) {
 	defer h.reloading.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), defaultReloadTimeout)
 	defer cancel()
-	if err := h.opts.Reload(ctx); err != nil {
-		h.opts.Logger.Error("Reload failed; the old configuration stays", "err", err)
+	if err := h.opts.Reload(ctx); err != nil { // Logged by whoever reloads.
 		h.text(w, http.StatusInternalServerError, "reload failed; the old configuration stays\n"+err.Error())
 		return
 	}

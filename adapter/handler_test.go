@@ -208,9 +208,9 @@ func TestPredictRefuses(t *testing.T) {
 			"body.memory_loads: missing; want at least 15 numbers",
 			"body.steps: -1 is out of range; want a whole number from 1 to 12",
 		}},
-		{"NaN, which is no JSON", predictBody("[NaN]", ok, ""), 400, []string{"body: not a JSON object: invalid character 'N' looking for beginning of value"}},
-		{"a list", "[]", 400, []string{"body: not a JSON object: json: cannot unmarshal array into Go value of type map[string]json.RawMessage"}},
-		{"two documents", predictBody(ok, ok, "") + "{}", 400, []string{"body: not a JSON object: invalid character '{' after top-level value"}},
+		{"NaN, which is no JSON", predictBody("[NaN]", ok, ""), 400, []string{"body.cpu_loads: not JSON: invalid character 'N' looking for beginning of value"}},
+		{"a list", "[]", 400, []string{"body: a JSON array; want an object with cpu_loads and memory_loads"}},
+		{"two documents", predictBody(ok, ok, "") + "{}", 400, []string{"body: not JSON: invalid character '{' after top-level value"}},
 	}
 	h := newTestHandler(t, nil)
 	for _, test := range tests {

@@ -140,14 +140,3 @@ func (q query) matches(ls servedLabels) bool {
 	}
 	return true
 }
-
-// clusterWide reports whether the selector asks for series without a namespace
-// by naming that label's absence.
-func (q query) clusterWide() bool {
-	for i := range q.requirements {
-		if q.requirements[i].Key() == namespaceLabel && q.requirements[i].Operator() == selection.DoesNotExist {
-			return true
-		}
-	}
-	return false
-}

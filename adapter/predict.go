@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -223,7 +225,7 @@ func checkContentType(contentType string) error {
 func decodePredict(body []byte) (PredictRequest, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(body, &fields); err != nil {
-		return PredictRequest{}, problem(http.StatusBadRequest, "body", "not a JSON object: "+err.Error())
+		return PredictRequest{}, problem(http.StatusBadRequest, brokenField(body, err), notAnObject(err))
 	}
 	d := predictDecoder{fields: fields}
 	req := PredictRequest{
@@ -240,6 +242,31 @@ func decodePredict(body []byte) (PredictRequest, error) {
 		return PredictRequest{}, huma.Error422UnprocessableEntity("validation failed", d.faults...)
 	}
 	return req, nil
+}
+
+// notAnObject says what is wrong with a body that is no JSON object.
+func notAnObject(err error) string {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Sprintf("a JSON %s; want an object with cpu_loads and memory_loads", wrong.Value)
+	}
+	return "not JSON: " + err.Error()
+}
+
+// brokenField names the field in whose value the syntax of body breaks, such as
+// by NaN, which is no JSON.
+func brokenField(body []byte, err error) string {
+	broken, ok := errors.AsType[*json.SyntaxError](err)
+	if !ok || !strings.Contains(err.Error(), "looking for beginning of value") {
+		return "body"
+	}
+	before := body[:min(int(broken.Offset), len(body))]
+	location, last := "body", -1
+	for _, field := range []string{"cpu_loads", "memory_loads"} {
+		if at := bytes.LastIndex(before, []byte(`"`+field+`"`)); at > last {
+			location, last = "body."+field, at
+		}
+	}
+	return location
 }
 
 // predictDecoder reads the fields of a request and remembers what is wrong with

@@ -55,10 +55,9 @@ func NewProvider(o ProviderOptions) (*Provider, error) {
 // the quantile, both of which the selector may name (horizon=15m,
 // quantile=0.95) and which are otherwise the lead and the level of the rule.
 //
-// A series belongs to the namespace its label "namespace" names. A series
-// without that label belongs to none; it is handed out only when the selector
-// asks for such series by requiring the label's absence ("!namespace"), so that
-// it never slips into the sum of a namespace.
+// A series belongs to the namespace that its label "namespace" names. A series
+// without that label belongs to none and is not handed out, so that who may read
+// one namespace reads no totals of others.
 //
 // Forecasts that are too old are left out. A known metric with nothing to serve
 // gives an empty list, an unknown one a not-found error, and a view that the
@@ -78,9 +77,6 @@ func (p *Provider) GetExternalMetric(_ context.Context, namespace string, sel la
 	view, err := snapshot.Rule.ParseView(q.horizon, q.quantile)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	if q.clusterWide() {
-		namespace = "" // The requirement itself keeps every namespaced series out.
 	}
 	now := p.now()
 	list := &external_metrics.ExternalMetricValueList{Items: []external_metrics.ExternalMetricValue{}}

@@ -20,7 +20,7 @@ const apiDescription = `Forecasts of CPU and memory usage, in the unit of each m
 
 A forecast gives quantiles of the usage at each of the next steps. The value of a forecast is the peak of one
 quantile from now until a horizon; it is the same number that the external metrics API and /metrics give.
-Errors are problem documents (RFC 9457) that name the faulty field.`
+Errors of these operations are problem documents (RFC 9457) that name the faulty field.`
 
 // registerAPI adds the REST API and its OpenAPI 3.1 document, generated from the
 // types below, to mux.
@@ -107,7 +107,7 @@ type ServedForecast struct {
 	Origin      time.Time         `json:"origin" doc:"Time of the newest sample that the forecast was made from."`
 	Model       string            `json:"model" doc:"Version of the model that made the forecast."`
 	StepSeconds float64           `json:"step_seconds" doc:"Spacing of the steps."`
-	Steps       []ForecastStep    `json:"steps" nullable:"false" doc:"The whole forecast, as the model made it."`
+	Steps       []ForecastStep    `json:"steps" nullable:"false" doc:"Every step of the forecast; no value is below zero."`
 }
 
 // ForecastStep is one step of a forecast.
@@ -128,12 +128,16 @@ func (h *handler) listForecasts(_ context.Context, in *ForecastsInput) (*forecas
 	now := h.opts.Now()
 	out := Forecasts{Forecasts: []ServedForecast{}}
 	for _, r := range rules {
+		// A reload may have changed or dropped the rule meanwhile.
+		snapshot, known := h.opts.Store.Snapshot(r.Metric)
+		if !known {
+			continue
+		}
+		r = snapshot.Rule
 		view, err := r.ParseView(q.horizon, q.quantile)
 		if err != nil {
 			return nil, problem(http.StatusBadRequest, viewLocation(err), err.Error())
 		}
-		// A reload may have dropped the rule meanwhile.
-		snapshot, _ := h.opts.Store.Snapshot(r.Metric)
 		for _, f := range snapshot.Forecasts {
 			if !in.matches(q, servedLabels(f.Labels)) {
 				continue

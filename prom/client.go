@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/api"
@@ -63,7 +64,11 @@ type Options struct {
 	MaxPoints int
 	// MaxSeries bounds the series of an answer; more are an error.
 	MaxSeries int
-	Logger    *slog.Logger
+	// AllowPartial takes answers that the server says are not whole, as those of
+	// Thanos or remote read are while a store is down. Sums over such answers are
+	// too low, so they are refused unless this is set.
+	AllowPartial bool
+	Logger       *slog.Logger
 	// Registerer gets the client's metrics, kubeforecaster_prometheus_*. Clients
 	// on one Registerer share them. May be nil.
 	Registerer prometheus.Registerer
@@ -186,8 +191,7 @@ func New(o Options) (*Client, error) {
 	}, nil
 }
 
-// Close lets idle connections go, as when another client takes over. Queries
-// in flight go on.
+// Close lets idle connections go. Queries in flight go on.
 func (c *Client) Close() {
 	if ci, ok := c.api.(api.CloseIdler); ok {
 		ci.CloseIdleConnections()
@@ -222,6 +226,9 @@ func (c *Client) queryRange(ctx context.Context, expr string, r forecaster.Range
 		v, ws, err := q.overRange(ctx, expr, part)
 		warnings = append(warnings, ws...)
 		if err != nil {
+			return nil, err
+		}
+		if err := c.whole(ws); err != nil {
 			return nil, err
 		}
 		m, ok := v.(model.Matrix)
@@ -291,6 +298,20 @@ func (c *Client) check(ctx context.Context, expr string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: it gives a %s; want an expression that gives an instant vector", ErrBadQuery, v.Type())
+}
+
+// promQLWarning begins the warnings that tell of the expression. All others tell
+// of data that is missing.
+const promQLWarning = "PromQL "
+
+// whole returns an error when the warnings say that an answer is not.
+func (c *Client) whole(warnings v1.Warnings) error {
+	for _, w := range warnings {
+		if !c.opts.AllowPartial && !strings.HasPrefix(w, promQLWarning) {
+			return fmt.Errorf("%w: %s", ErrPartial, shorten(w, 200))
+		}
+	}
+	return nil
 }
 
 // warn counts the warnings that came with the answers to one query and logs

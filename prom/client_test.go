@@ -337,6 +337,28 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 	})
 }
 
+func TestPartialAnswersAreRefusedUnlessAllowed(t *testing.T) {
+	for name, row := range map[string]struct {
+		warning string
+		allow   bool
+		want    error
+	}{
+		"a store is down":            {"store-1 is down", false, ErrPartial},
+		"a store is down, allowed":   {"store-1 is down", true, nil},
+		"the expression is doubtful": {"PromQL warning: metric might not be a counter", false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := strings.Replace(matrixBody, `"data"`, `"warnings":["`+row.warning+`"],"data"`, 1)
+			c := newClient(t, Options{URL: "http://p", AllowPartial: row.allow, transport: network(func(*http.Request) (*http.Response, error) {
+				return response(200, body), nil
+			})})
+			if _, err := c.QueryRange(t.Context(), "load", minutes(2)); !errors.Is(err, row.want) || (err == nil) != (row.want == nil) {
+				t.Errorf("error = %v; want %v", err, row.want)
+			}
+		})
+	}
+}
+
 func TestTimeoutIsAskedOfTheServerInWholeSeconds(t *testing.T) {
 	for timeout, want := range map[time.Duration]string{1500 * time.Millisecond: "2s", 90 * time.Second: "1m30s", time.Millisecond: "1s"} {
 		var got string
@@ -748,6 +770,7 @@ kubeforecaster_prometheus_queries_total{outcome="bad_query"} 0
 kubeforecaster_prometheus_queries_total{outcome="canceled"} 0
 kubeforecaster_prometheus_queries_total{outcome="error"} 0
 kubeforecaster_prometheus_queries_total{outcome="no_data"} 0
+kubeforecaster_prometheus_queries_total{outcome="partial"} 0
 kubeforecaster_prometheus_queries_total{outcome="success"} 2
 kubeforecaster_prometheus_queries_total{outcome="too_large"} 0
 kubeforecaster_prometheus_queries_total{outcome="unauthorized"} 0
@@ -782,7 +805,8 @@ func TestWarningsAreCountedAndLoggedNowAndThen(t *testing.T) {
 		body := strings.Replace(matrixBody, `"data"`, `"warnings":["partial response","store-1 is down"],"data"`, 1)
 		logged := &strings.Builder{}
 		c := newClient(t, Options{
-			URL: "http://p", MaxPoints: 1,
+			AllowPartial: true,
+			URL:          "http://p", MaxPoints: 1,
 			Logger:    slog.New(slog.NewTextHandler(logged, nil)),
 			transport: network(func(*http.Request) (*http.Response, error) { return response(200, body), nil }),
 		})

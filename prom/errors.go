@@ -24,6 +24,8 @@ var (
 	// ErrUnavailable says that the server answered that it cannot answer now:
 	// 5xx or 429. It has been retried.
 	ErrUnavailable = errors.New("server cannot answer now")
+	// ErrPartial says that the server answered with a part of the data only.
+	ErrPartial = errors.New("answer not whole")
 	// ErrUnauthorized says that the server or the OAuth2 token endpoint refused
 	// the credentials.
 	ErrUnauthorized = errors.New("credentials refused")
@@ -49,6 +51,7 @@ var outcomes = []struct {
 	{ErrBadQuery, "bad_query"},
 	{ErrTooLarge, "too_large"},
 	{ErrUnavailable, "unavailable"},
+	{ErrPartial, "partial"},
 	{ErrUnreachable, "unreachable"},
 	{context.DeadlineExceeded, "unreachable"},
 	{ErrBadAnswer, "bad_answer"},
