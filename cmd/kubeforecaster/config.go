@@ -39,6 +39,7 @@ type prometheusConfig struct {
 	Timeout       duration                    `yaml:"timeout"`
 	MaxConcurrent int                         `yaml:"max_concurrent"`
 	Params        map[string][]string         `yaml:"params"`
+	AllowPartial  bool                        `yaml:"allow_partial"`
 	HTTPClient    promconfig.HTTPClientConfig `yaml:"http_client"`
 }
 

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -49,7 +53,7 @@ func newDemoCommand() *cobra.Command {
 			"writes DIR/kubeconfig and DIR/demo.json, and prints lines to paste. Ctrl-C ends it.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDemo(cmd.Context(), o, cmd.OutOrStdout())
+			return unlessInterrupted(cmd.Context(), runDemo(cmd.Context(), o, cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().StringVar(&o.dir, "dir", "", "directory for the kubeconfig, certificates and Prometheus' data; a temporary one when empty")
@@ -57,8 +61,11 @@ func newDemoCommand() *cobra.Command {
 	return cmd
 }
 
-// infoFile is where demoInfo is written.
-const infoFile = "demo.json"
+// Names in the demo's directory: of demoInfo, and of Prometheus' database.
+const (
+	infoFile      = "demo.json"
+	prometheusDir = "prometheus"
+)
 
 // demoInfo tells where the demo answers.
 type demoInfo struct {
@@ -86,7 +93,7 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) (err error) {
 		return err
 	}
 	defer cluster.close()
-	prometheus, err := cluster.startPrometheus(ctx, filepath.Join(dir, "prometheus"), out)
+	prometheus, err := cluster.startPrometheus(ctx, filepath.Join(dir, prometheusDir), out)
 	if err != nil {
 		return err
 	}
@@ -130,14 +137,53 @@ func demoDir(dir string) (string, func(), error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, err
 	}
+	lock, err := lockDemoDir(dir)
+	if err != nil {
+		return "", nil, err
+	}
 	// History is generated up to now; that of an earlier demo would contradict
-	// it, and its addresses are not those of this one.
-	for _, stale := range []string{"prometheus", infoFile} {
-		if err := os.RemoveAll(filepath.Join(dir, stale)); err != nil {
-			return "", nil, err
+	// it, and its addresses and keys are not those of this one.
+	for _, name := range demoNames(dir) {
+		if err := os.RemoveAll(name); err != nil {
+			return "", nil, errors.Join(err, lock.Close())
 		}
 	}
-	return dir, func() {}, nil
+	return dir, func() { _ = lock.Close() }, nil // The lock goes with the process anyway.
+}
+
+// demoMarker is the file that tells a directory of the demo's from others, and
+// that is locked while a demo runs there.
+const demoMarker = ".kubeforecaster-demo"
+
+// lockDemoDir makes dir the demo's own for as long as the file is open. It
+// refuses a directory where another demo runs, and one where the demo would
+// overwrite what is not its own.
+func lockDemoDir(dir string) (*os.File, error) {
+	marker := filepath.Join(dir, demoMarker)
+	if _, err := os.Stat(marker); errors.Is(err, fs.ErrNotExist) {
+		for _, name := range demoNames(dir) {
+			if _, err := os.Lstat(name); err == nil {
+				return nil, fmt.Errorf("%s is there already and was not made by a demo; want another --dir", name)
+			}
+		}
+	}
+	lock, err := os.OpenFile(marker, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another demo runs in %s; want another --dir", dir), lock.Close())
+	}
+	return lock, nil
+}
+
+// demoNames are all that the demo writes in dir.
+func demoNames(dir string) []string {
+	f := demoFilesIn(dir)
+	return []string{
+		filepath.Join(dir, prometheusDir), filepath.Join(dir, infoFile),
+		f.ca, f.serverCert, f.serverKey, f.clientCert, f.clientKey, f.kubeconfig,
+	}
 }
 
 // welcome waits until Prometheus holds a forecast, then writes the files and
@@ -167,11 +213,23 @@ func welcome(ctx context.Context, a addresses, files demoFiles, p *embedded.Serv
 	}
 	const path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/predicted_cpu_cores?labelSelector=workload%3Dfrontend"
 	fmt.Fprintf(out, "\nForecasts are served. Paste one of these lines into another terminal:\n\n")
-	fmt.Fprintf(out, "  kubectl --kubeconfig %s get --raw '%s'\n", files.kubeconfig, path)
-	fmt.Fprintf(out, "  curl -s --cacert %s --cert %s --key %s '%s%s'\n", files.ca, files.clientCert, files.clientKey, info.MetricsAPI, path)
+	fmt.Fprintf(out, "  kubectl --kubeconfig %s get --raw '%s'\n", shellWord(files.kubeconfig), path)
+	fmt.Fprintf(out, "  curl -s --cacert %s --cert %s --key %s '%s%s'\n",
+		shellWord(files.ca), shellWord(files.clientCert), shellWord(files.clientKey), info.MetricsAPI, path)
 	fmt.Fprintf(out, "  curl -sG %s/api/v1/query --data-urlencode 'query=%s'\n\n", info.Prometheus, query)
 	fmt.Fprintf(out, "REST API and its documentation: %s/docs\nCtrl-C ends the demo.\n", info.REST)
 	return nil
+}
+
+// shellWord quotes a file name for a shell where it needs that.
+func shellWord(name string) string {
+	plain := func(c rune) bool {
+		return strings.ContainsRune("/._-+@", c) || unicode.IsLetter(c) || unicode.IsDigit(c)
+	}
+	if !strings.ContainsFunc(name, func(c rune) bool { return !plain(c) }) {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
 // awaitSeries waits until the query returns something.

@@ -19,8 +19,10 @@ import (
 func TestDemoServesWhatItPrints(t *testing.T) {
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "demo.json")
-	if err := os.WriteFile(stale, []byte(`{"rest": "http://127.0.0.1:1"}`), 0o600); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{stale: `{"rest": "http://127.0.0.1:1"}`, filepath.Join(dir, demoMarker): "", filepath.Join(dir, "server.key"): "old"} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	out, remarks, done := &logBuffer{}, &logBuffer{}, make(chan int, 1)
@@ -38,6 +40,16 @@ func TestDemoServesWhatItPrints(t *testing.T) {
 	}
 	s.at = addresses{plain: strings.TrimPrefix(info.REST, "http://"), secure: strings.TrimPrefix(info.MetricsAPI, "https://")}
 	s.checkKubeconfig(info)
+
+	for _, name := range []string{"server.key", "client.key", "kubeconfig"} {
+		if f, err := os.Stat(filepath.Join(dir, name)); err != nil || f.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v; want it to be there for its owner only", name, err)
+		}
+	}
+	var refusal strings.Builder
+	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal); code != exitFailed || !strings.Contains(refusal.String(), "another demo runs in "+dir) {
+		t.Errorf("a second demo in the directory exited %d: %s", code, refusal.String())
+	}
 
 	lines := regexp.MustCompile(`(?m)^  (kubectl|curl) .*$`).FindAllString(out.String(), -1)
 	if len(lines) != 3 || !strings.Contains(lines[0], "--kubeconfig "+info.Kubeconfig) || !strings.Contains(lines[1], info.MetricsAPI) || !strings.Contains(lines[2], info.Prometheus) {
@@ -101,6 +113,29 @@ func (s *stand) checkKubeconfig(info demoInfo) {
 	}
 	if config.Clusters[0].Cluster.Server != info.MetricsAPI || config.Users[0].User.Cert == "" {
 		s.t.Errorf("kubeconfig is %+v; want the server %s and a client certificate", config, info.MetricsAPI)
+	}
+}
+
+func TestDemoOverwritesNothingOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	precious := filepath.Join(dir, "prometheus", "data")
+	if err := os.MkdirAll(precious, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var refusal strings.Builder
+	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal); code != exitFailed || !strings.Contains(refusal.String(), "was not made by a demo") {
+		t.Errorf("demo exited %d: %s", code, refusal.String())
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Errorf("what was there is gone: %v", err)
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for name, want := range map[string]string{"/tmp/a-b_c.d": "/tmp/a-b_c.d", "/tmp/a b": "'/tmp/a b'", "/d'q": `'/d'\''q'`} {
+		if got := shellWord(name); got != want {
+			t.Errorf("shellWord(%q) = %s; want %s", name, got, want)
+		}
 	}
 }
 

@@ -88,6 +88,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&logging.level, "log.level", "info", "least severity that is logged: debug, info, warn or error")
 	root.PersistentFlags().StringVar(&logging.format, "log.format", "text", "format of the log: text or json")
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(newServeCommand(), newDemoCommand(), newTrainCommand(), newDocsCommand())
 	return root
 }

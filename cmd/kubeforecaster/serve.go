@@ -52,7 +52,7 @@ func newServeCommand() *cobra.Command {
 		Example: "  kubeforecaster serve --prometheus.url http://prometheus:9090",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serve(cmd.Context(), o, nil)
+			return unlessInterrupted(cmd.Context(), serve(cmd.Context(), o, nil))
 		},
 	}
 	fs := cmd.Flags()
@@ -62,6 +62,14 @@ func newServeCommand() *cobra.Command {
 	fs.DurationVar(&o.startupTimeout, "startup.timeout", time.Minute, "how long to wait at the start for a Prometheus that does not answer")
 	o.api.AddFlags(fs)
 	return cmd
+}
+
+// unlessInterrupted is err, or nil when the caller ended what runs until then.
+func unlessInterrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // addresses tell where a service answers.
@@ -78,7 +86,7 @@ type service struct {
 	manager *forecaster.Manager
 
 	reloading     sync.Mutex // one reload at a time
-	config        config
+	config        config     // as it was read: never handed to a client, which may write to what it gets
 	reloadOK      prometheus.Gauge
 	reloadSeconds prometheus.Gauge
 }
@@ -91,6 +99,10 @@ func serve(ctx context.Context, o serveOptions, ready func(addresses)) error {
 	signal.Notify(hangup, syscall.SIGHUP) // First, so that a signal during the start does not end the process.
 	defer signal.Stop(hangup)
 	c, err := o.load()
+	if err != nil {
+		return err
+	}
+	asRead, err := o.load()
 	if err != nil {
 		return err
 	}
@@ -114,7 +126,7 @@ func serve(ctx context.Context, o serveOptions, ready func(addresses)) error {
 	if err != nil {
 		return err
 	}
-	s := &service{opts: o, logger: logger, client: client, manager: manager, config: c}
+	s := &service{opts: o, logger: logger, client: client, manager: manager, config: asRead}
 	s.register(registry)
 
 	collector, err := adapter.NewCollector(adapter.CollectorOptions{Store: store})
@@ -162,6 +174,9 @@ func serve(ctx context.Context, o serveOptions, ready func(addresses)) error {
 
 // load reads the configuration file and lays the flags over it.
 func (o serveOptions) load() (config, error) {
+	if o.startupTimeout <= 0 {
+		return config{}, usageErrorf("--startup.timeout: %s is out of range; want more than 0s", o.startupTimeout)
+	}
 	c, err := loadConfig(o.configFile)
 	if err != nil {
 		return config{}, err
@@ -178,17 +193,16 @@ func (o serveOptions) load() (config, error) {
 // loadModel loads the network from a weights file, or the embedded base weights
 // when there is none.
 func loadModel(file string) (*cnnlstm.Model, error) {
-	data, name := weights.Base(), "built-in weights"
-	if file != "" {
-		var err error
-		if data, err = os.ReadFile(file); err != nil {
-			return nil, fmt.Errorf("read weights: %w", err)
-		}
-		name = "weights " + file
+	if file == "" {
+		return cnnlstm.Load(weights.Base())
 	}
-	m, err := cnnlstm.Load(data)
+	f, err := weights.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
+	}
+	m, err := cnnlstm.New(f)
+	if err != nil {
+		return nil, fmt.Errorf("weights %s: %w", file, err)
 	}
 	return m, nil
 }
@@ -205,7 +219,7 @@ func newRegistry() *prometheus.Registry {
 func newPromClient(c prometheusConfig, logger *slog.Logger, r prometheus.Registerer) (*prom.Client, error) {
 	return prom.New(prom.Options{
 		URL: c.URL, HTTPClient: c.HTTPClient, Params: url.Values(c.Params),
-		Timeout: time.Duration(c.Timeout), MaxConcurrent: c.MaxConcurrent, Logger: logger, Registerer: r,
+		Timeout: time.Duration(c.Timeout), MaxConcurrent: c.MaxConcurrent, AllowPartial: c.AllowPartial, Logger: logger, Registerer: r,
 	})
 }
 
@@ -213,10 +227,20 @@ func newPromClient(c prometheusConfig, logger *slog.Logger, r prometheus.Registe
 // refused credential or an expression that does not parse is found now and not
 // when scaling needs it. It waits up to limit for a server that does not answer.
 func awaitPrometheus(ctx context.Context, client *prom.Client, rules []forecaster.Rule, limit time.Duration, logger *slog.Logger) error {
+	for _, r := range rules {
+		err := awaitRule(ctx, client, r, limit, logger)
+		if err != nil {
+			return fmt.Errorf("check rules against Prometheus: %w", err)
+		}
+	}
+	return nil
+}
+
+func awaitRule(ctx context.Context, client *prom.Client, r forecaster.Rule, limit time.Duration, logger *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := checkRules(ctx, client, rules)
+		err := checkRule(ctx, client, r)
 		if err != nil && !outage(err) {
 			err = backoff.Permanent(err)
 		}
@@ -224,10 +248,7 @@ func awaitPrometheus(ctx context.Context, client *prom.Client, rules []forecaste
 	}, backoff.WithMaxElapsedTime(limit), backoff.WithNotify(func(err error, wait time.Duration) {
 		logger.Warn("Prometheus does not answer; trying again", "err", err, "in", wait.Round(time.Millisecond))
 	}))
-	if err != nil {
-		return fmt.Errorf("check rules against Prometheus: %w", err)
-	}
-	return nil
+	return err
 }
 
 // outage reports whether err may go away by itself.
@@ -235,11 +256,9 @@ func outage(err error) bool {
 	return errors.Is(err, prom.ErrUnreachable) || errors.Is(err, prom.ErrUnavailable)
 }
 
-func checkRules(ctx context.Context, client *prom.Client, rules []forecaster.Rule) error {
-	for _, r := range rules {
-		if err := client.Check(ctx, r.Expr); err != nil {
-			return fmt.Errorf("%s: %w", r.Metric, err)
-		}
+func checkRule(ctx context.Context, client *prom.Client, r forecaster.Rule) error {
+	if err := client.Check(ctx, r.Expr); err != nil {
+		return fmt.Errorf("%s: %w", r.Metric, err)
 	}
 	return nil
 }
@@ -252,7 +271,12 @@ func serveHTTP(ctx context.Context, l net.Listener, s *http.Server, logger *slog
 		// The parent is done; open requests still get their time.
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		stopped <- s.Shutdown(grace)
+		if err := s.Shutdown(grace); err != nil {
+			logger.Warn("Requests were cut off at the end", "err", err)
+			stopped <- s.Close()
+			return
+		}
+		stopped <- nil
 	}()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the plain port: %w", err)
@@ -311,10 +335,7 @@ func (s *service) tryReload(ctx context.Context) error {
 	if !reflect.DeepEqual(c.Prometheus, s.config.Prometheus) || c.Model != s.config.Model || c.Sync != s.config.Sync {
 		return errors.New("the sections prometheus, model and sync cannot change while the process runs; restart it for that")
 	}
-	ctx, cancel := context.WithTimeout(ctx, reloadCheckTimeout)
-	defer cancel()
-	// An outage of Prometheus is no fault of the file.
-	if err := checkRules(ctx, s.client, c.rules()); err != nil && !outage(err) {
+	if err := s.checkNew(ctx, c.rules()); err != nil {
 		return err
 	}
 	if err := s.manager.SetRules(c.rules()); err != nil {
@@ -324,11 +345,33 @@ func (s *service) tryReload(ctx context.Context) error {
 	return nil
 }
 
+// checkNew checks the expressions that are not at work yet against Prometheus,
+// several at a time. An outage does not keep a file with the old ones out.
+func (s *service) checkNew(ctx context.Context, rules []forecaster.Rule) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadCheckTimeout)
+	defer cancel()
+	known := map[string]bool{}
+	for _, r := range s.config.rules() {
+		known[r.Expr] = true
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, r := range rules {
+		if !known[r.Expr] {
+			g.Go(func() error { return checkRule(ctx, s.client, r) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("check new rules against Prometheus: %w", err)
+	}
+	return nil
+}
+
 // redacted is a URL fit for a log.
 func redacted(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return ""
+		return "(unreadable)"
 	}
 	return u.Redacted()
 }

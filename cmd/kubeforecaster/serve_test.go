@@ -319,6 +319,19 @@ func TestOutageOfPrometheusSilencesAndRecovers(t *testing.T) {
 		t.Errorf("/metrics tells nothing of the outage:\n%s", body)
 	}
 
+	// A reload that needs no answer of Prometheus goes on, one that does is refused.
+	s.write("config.yml", strings.ReplaceAll(testRules, "lead: 30s", "lead: 40s"))
+	if code, body := fetch(t, http.MethodPost, "http://"+s.at.plain+"/-/reload"); code != http.StatusOK {
+		t.Errorf("reload of a changed lead answered %d: %s", code, body)
+	}
+	s.write("config.yml", testRules+"  - {metric: predicted_other, expr: unchecked}\n")
+	if code, body := fetch(t, http.MethodPost, "http://"+s.at.plain+"/-/reload"); code == http.StatusOK || !strings.Contains(body, "check new rules against Prometheus") {
+		t.Errorf("reload of a rule that cannot be checked answered %d: %s", code, body)
+	}
+	if code, body := s.get("/-/ready"); code != http.StatusOK {
+		t.Errorf("/-/ready is %d in an outage: %s", code, body)
+	}
+
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "load{namespace=\"shop\",workload=\"web\"} 6\n")
 	}))
