@@ -138,8 +138,15 @@ type rows struct {
 	values  [][]float64 // by metric
 }
 
+// byteOrderMark is what some programs write before UTF-8 text.
+const byteOrderMark = "\ufeff"
+
 func (t *table) read(ctx context.Context, r io.Reader) error {
-	c := csv.NewReader(r)
+	text := bufio.NewReader(r)
+	if mark, err := text.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
+		_, _ = text.Discard(len(mark)) // They are in the buffer.
+	}
+	c := csv.NewReader(text)
 	c.ReuseRecord = true
 	if err := t.header(c); err != nil {
 		return err
@@ -150,7 +157,7 @@ func (t *table) read(ctx context.Context, r io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return rowError(err, t.metrics)
+			return rowError(err, t.metrics, t.count+2)
 		}
 		line, _ := c.FieldPos(0)
 		if err := t.row(record, line); err != nil {
@@ -163,18 +170,24 @@ func (t *table) read(ctx context.Context, r io.Reader) error {
 }
 
 // rowError says what is wrong with a line that is no row of the table.
-func rowError(err error, metrics []string) error {
+func rowError(err error, metrics []string, line int) error {
 	var p *csv.ParseError
 	if errors.As(err, &p) && errors.Is(p.Err, csv.ErrFieldCount) {
 		return fmt.Errorf("line %d: wrong number of fields; want %d: %s,%s,%s", p.Line, len(metrics)+2, seriesColumn, timeColumn, strings.Join(metrics, ","))
 	}
-	return fmt.Errorf("read CSV: %w", err) // encoding/csv names the line.
+	if errors.As(err, &p) {
+		return err // It names the line.
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("line %d or so: the compressed data end early; the file was cut off: %w", line, err)
+	}
+	return fmt.Errorf("line %d or so: %w", line, err)
 }
 
 func (t *table) header(c *csv.Reader) error {
 	record, err := c.Read()
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read CSV: %w", err)
+		return rowError(err, metricColumns, 1)
 	}
 	ok := len(record) > 2 && record[0] == seriesColumn && record[1] == timeColumn
 	for i := 2; ok && i < len(record); i++ {

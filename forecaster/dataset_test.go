@@ -60,7 +60,7 @@ func TestReadCSVPutsSeriesOnTheirGrids(t *testing.T) {
 		{Series: memory, With: cpu},
 		{Series: Series{Labels: labels("cpu", "b"), Start: time.Unix(0, 0).UTC(), Step: 5 * time.Minute, Values: []float64{5, 6}}},
 	}
-	for name, text := range map[string]string{"plain": twoSeries, "gzipped": string(zipped(t, twoSeries)), "with the line ends of DOS": strings.ReplaceAll(twoSeries, "\n", "\r\n")} {
+	for name, text := range map[string]string{"plain": twoSeries, "gzipped": string(zipped(t, twoSeries)), "with a byte order mark": "\ufeff" + twoSeries, "with the line ends of DOS": strings.ReplaceAll(twoSeries, "\n", "\r\n")} {
 		if diff := cmp.Diff(want, readCSV(t, text), cmpopts.EquateNaNs()); diff != "" {
 			t.Errorf("%s: histories differ (-want +got):\n%s", name, diff)
 		}
@@ -122,7 +122,7 @@ func TestReadCSVNamesLineAndFault(t *testing.T) {
 		"a grid without end":          {header + "a,0,1,2\na,1,1,2\na,2,1,2\na,17000000000,1,2\n", `line 2: series "a" spans 17000000001 steps of 1 s; want at most 10000000`},
 		"a line without end":          {header + strings.Repeat("a", 1<<17), "a line is longer than 65536 bytes"},
 		"a broken gzip header":        {"\x1f\x8b nothing of the kind", "the gzip header is broken"},
-		"a gzip stream that is short": {string(zipped(t, twoSeries))[:40], "unexpected EOF"},
+		"a gzip stream that is short": {string(zipped(t, twoSeries))[:40], "the compressed data end early; the file was cut off"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ReadCSV(t.Context(), strings.NewReader(tc.text))
