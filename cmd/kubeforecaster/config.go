@@ -229,7 +229,7 @@ func explainYAML(err error) error {
 	return errors.Join(errs...)
 }
 
-var wrongType = regexp.MustCompile("^line (\\d+): cannot unmarshal (?:!!\\w+ )?(.+) into (\\S+)$")
+var wrongType = regexp.MustCompile(`^line (\d+): cannot unmarshal (?:!!\w+ )?(.+) into (\S+)$`)
 
 // plainType says what a Go type is in a YAML file.
 func plainType(t string) string {

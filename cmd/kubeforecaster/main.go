@@ -46,8 +46,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	fmt.Fprintln(stderr, "error:", err)
-	var misuse usageError
-	if errors.As(err, &misuse) {
+	if _, misuse := errors.AsType[usageError](err); misuse {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 		return exitMisuse
 	}
