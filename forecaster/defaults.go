@@ -28,9 +28,9 @@ func DefaultRules() []Rule {
 		containerLookback = 3 * time.Hour
 	)
 	rules := []Rule{
-		{Metric: cpu, With: memory, Expr: byWorkload(containerCPU, cpuSeconds)},
+		{Metric: cpu, With: memory, Expr: byWorkload(containerCPU, cpuSeconds) + known},
 		{Metric: memory, With: cpu, Expr: byWorkload(containerMemory, memoryBytes)},
-		{Metric: cpuOfContainer, With: memoryOfContainer, Expr: containerCPU, Lookback: containerLookback},
+		{Metric: cpuOfContainer, With: memoryOfContainer, Expr: containerCPU + known, Lookback: containerLookback},
 		{Metric: memoryOfContainer, With: cpuOfContainer, Expr: containerMemory, Lookback: containerLookback},
 	}
 	for i, r := range rules {
@@ -49,26 +49,40 @@ const (
 	memoryBytes    = "container_memory_working_set_bytes" + realContainers
 )
 
-// containerCPU is the CPU of each container in cores.
+// containerCPU is the CPU of each container in cores; NaN where it cannot be
+// told yet, so that no sum takes the container for idle.
 //
 // A rate over 3 minutes is what was burnt in them, and stays so for a pod that
 // is gone: while pods are replaced, the rates of the old fall as those of the
-// new rise, and their sum holds. For the same reason a rate falls when a scrape
-// is lost, though no load fell. So where a node did not answer (none of its
-// rows is newer than 90 seconds, enough for a scrape every minute) the slope
-// between the last two samples stands in, until the 3 minutes are over.
+// new rise, and their sum holds. For the same reason a rate falls where scrapes
+// are missing at either end, though no load fell. So it counts only where the
+// node answered as often in the first minute as in the last. Elsewhere (a node
+// that does not answer, one that has come back, one that is new) the slope
+// between the last two samples stands in.
+//
+// A node that has come back with one sample so far has no slope either: NaN.
 //
 // A node that is scraped by two jobs, or by two Prometheus servers behind one
-// query front end, counts once: max drops the copies. The runs of a restarted
-// container have an id each and are added up, as pods are.
+// query front end, counts once: max drops the copies, and NaN only if there is
+// no number. The runs of a restarted container have an id each and are added
+// up, as pods are.
 const containerCPU = `sum by (namespace, pod, container) (
   max by (namespace, pod, container, id, cpu) (
       rate(` + cpuSeconds + `[3m])
-        and on (instance) group by (instance) (time() - timestamp(` + cpuSeconds + `) < 90)
+        and on (instance)
+          max by (instance) (count_over_time(` + cpuSeconds + `[1m] offset 2m))
+            == max by (instance) (count_over_time(` + cpuSeconds + `[1m]))
     or
       irate(` + cpuSeconds + `[3m])
+    or
+      NaN * ` + cpuSeconds + `
+        and on (instance) max by (instance) (count_over_time(` + cpuSeconds + `[3m])) == 1
+        and on (instance) group by (instance) (last_over_time(` + cpuSeconds + `[15m] offset 3m))
   )
 )`
+
+// known drops NaN: no answer is better than one that is too low.
+const known = " >= 0"
 
 // containerMemory is the memory of each container in bytes, as long as it is
 // there: it must not count with its successor during a rollout. So a sample
@@ -110,15 +124,31 @@ func byWorkload(usage, sample string) string {
 //   - what kube-state-metrics says the owner of its owner is;
 //   - its owner, or what the name of its owner says;
 //   - what its own name says, in namespaces that kube-state-metrics does not
-//     know. Elsewhere a pod that is not known yet waits for the next scrape,
-//     lest it become a workload of its own for a moment.
+//     know;
+//   - what its own name says, if that is the workload of other pods, or if it has
+//     run for 2 minutes. A younger one may wait for kube-state-metrics, lest it
+//     become a workload of its own for a moment; an older one would be missing
+//     from the sum.
 func owners(sample string) string {
 	return fmt.Sprintf(`    %[1]s
     * on (namespace, owner) group_left (workload) %[2]s
   or on (namespace, pod)
     %[3]s
   or on (namespace)
-    %[4]s`, podOwners, ownerOwners(), byOwnerName(podOwners), byPodName("group by (namespace, pod) (last_over_time("+sample+"[3m]))"))
+    %[4]s
+  or on (namespace, pod)
+    %[4]s
+      and on (namespace, workload) %[5]s
+  or on (namespace, pod)
+    %[6]s`, podOwners, ownerOwners(), byOwnerName(podOwners),
+		byPodName(podsOf(sample, "[3m]")),
+		byOwnerName("("+podOwners+" unless on (namespace, owner) "+ownerOwners()+")"),
+		byPodName(podsOf(sample, "[15m] offset 2m")))
+}
+
+// podsOf gives the pods of which there is a sample in a range of time.
+func podsOf(sample, when string) string {
+	return "group by (namespace, pod) (last_over_time(" + sample + when + "))"
 }
 
 // remembered is how long what kube-state-metrics said is believed after it was

@@ -26,7 +26,7 @@ func TestDemoServesWhatItPrints(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	out, remarks, done := &logBuffer{}, &logBuffer{}, make(chan int, 1)
-	go func() { done <- run(ctx, []string{"demo", "--dir", dir}, out, remarks) }()
+	go func() { done <- run(ctx, []string{"demo", "--dir", dir}, out, remarks, nil) }()
 	s := &stand{t: t, log: remarks, files: demoFilesIn(dir)}
 	s.eventually("the lines to paste", func() bool { return strings.Contains(out.String(), "Ctrl-C ends the demo") })
 
@@ -47,7 +47,7 @@ func TestDemoServesWhatItPrints(t *testing.T) {
 		}
 	}
 	var refusal strings.Builder
-	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal); code != exitFailed || !strings.Contains(refusal.String(), "another demo runs in "+dir) {
+	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal, nil); code != exitFailed || !strings.Contains(refusal.String(), "another demo runs in "+dir) {
 		t.Errorf("a second demo in the directory exited %d: %s", code, refusal.String())
 	}
 
@@ -123,7 +123,7 @@ func TestDemoOverwritesNothingOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var refusal strings.Builder
-	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal); code != exitFailed || !strings.Contains(refusal.String(), "was not made by a demo") {
+	if code := run(context.Background(), []string{"demo", "--dir", dir}, io.Discard, &refusal, nil); code != exitFailed || !strings.Contains(refusal.String(), "was not made by a demo") {
 		t.Errorf("demo exited %d: %s", code, refusal.String())
 	}
 	if _, err := os.Stat(precious); err != nil {
@@ -151,7 +151,7 @@ func TestRunTellsFailureFromMisuse(t *testing.T) {
 		{"serve", exitMisuse},
 		{"serve --config.file none.yml", exitFailed},
 	} {
-		if code := run(context.Background(), strings.Fields(tt.args), io.Discard, io.Discard); code != tt.want {
+		if code := run(context.Background(), strings.Fields(tt.args), io.Discard, io.Discard, nil); code != tt.want {
 			t.Errorf("kubeforecaster %s exited %d; want %d", tt.args, code, tt.want)
 		}
 	}

@@ -29,15 +29,19 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr, routeKubernetesLog)
 	stop()
 	os.Exit(code)
 }
 
-// run is the whole program: it returns the exit code and touches nothing
-// global but the loggers of the Kubernetes libraries.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRootCommand()
+// routeKubernetesLog sends the log of the Kubernetes libraries, which is one for
+// the whole process, to l.
+func routeKubernetesLog(l *slog.Logger) { klog.SetSlogLogger(l.With("component", "apiserver")) }
+
+// run is the whole program: it returns the exit code and touches nothing global.
+// It calls logging, unless nil, with the logger that the flags choose.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, logging func(*slog.Logger)) int {
+	root := newRootCommand(logging)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -62,8 +66,8 @@ func usageErrorf(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
-func newRootCommand() *cobra.Command {
-	var logging logOptions
+func newRootCommand(logging func(*slog.Logger)) *cobra.Command {
+	var options logOptions
 	root := &cobra.Command{
 		Use:           "kubeforecaster",
 		Short:         "The predictive metrics layer for Kubernetes",
@@ -74,18 +78,20 @@ func newRootCommand() *cobra.Command {
 		Args:          knownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := logging.logger(cmd.ErrOrStderr())
+			logger, err := options.logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			klog.SetSlogLogger(logger.With("component", "apiserver"))
+			if logging != nil {
+				logging(logger)
+			}
 			cmd.SetContext(withLogger(cmd.Context(), logger))
 			return nil
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&logging.level, "log.level", "info", "least severity that is logged: debug, info, warn or error")
-	root.PersistentFlags().StringVar(&logging.format, "log.format", "text", "format of the log: text or json")
+	root.PersistentFlags().StringVar(&options.level, "log.level", "info", "least severity that is logged: debug, info, warn or error")
+	root.PersistentFlags().StringVar(&options.format, "log.format", "text", "format of the log: text or json")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(newServeCommand(), newDemoCommand(), newTrainCommand(), newDocsCommand())

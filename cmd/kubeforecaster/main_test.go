@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 // TestCommandLineReferenceGolden holds docs/cli.md to the binary.
 func TestCommandLineReferenceGolden(t *testing.T) {
 	var out, remarks strings.Builder
-	if code := run(context.Background(), []string{"docs"}, &out, &remarks); code != exitOK {
+	if code := run(context.Background(), []string{"docs"}, &out, &remarks, nil); code != exitOK {
 		t.Fatalf("docs exited %d: %s", code, remarks.String())
 	}
 	const name = "../../docs/cli.md"

@@ -104,6 +104,25 @@ func (c *cluster) loseScrapes(n int, marked bool) {
 	}
 }
 
+// leaveGap takes away the scrapes of a node in the 5 minutes before it came back.
+// Prometheus was away itself, so no stale marker tells of them.
+func (c *cluster) leaveGap(node string, back float64) {
+	until := now.Add(-time.Duration(back * float64(time.Minute)))
+	from := until.Add(-5 * time.Minute)
+	for i, s := range c.series {
+		if s.Labels["instance"] != node {
+			continue
+		}
+		var kept embedded.Series
+		for j, at := range s.Times {
+			if at < from.UnixMilli() || at >= until.UnixMilli() {
+				kept.Times, kept.Values = append(kept.Times, at), append(kept.Values, s.Values[j])
+			}
+		}
+		c.series[i].Times, c.series[i].Values = kept.Times, kept.Values
+	}
+}
+
 // usage is what the rules say of a workload or a container.
 type usage struct{ CPU, Memory float64 }
 
@@ -213,6 +232,35 @@ func TestDefaultRulesKnowEveryWorkload(t *testing.T) {
 			c.add("kube_pod_owner pod=web-5d9f7c8b6b-x2x4z owner_kind=ReplicaSet owner_name=web-5d9f7c8b6b"+l, 20, 8, constant(1))
 			c.add("kube_replicaset_owner replicaset=web-5d9f7c8b6b owner_kind=Rollout owner_name=web"+l, 20, 8, constant(1))
 		}, map[string]usage{"Rollout/web": {1, 100}}},
+		{"a pod that one kube-state-metrics of several does not know counts by its name", func(c *cluster) {
+			c.run("web-5d9f7c8b6b-x2x4z", "app", 1, 100, always)
+			c.run("web-5d9f7c8b6b-b7k9q", "app", 2, 200, always)
+			c.run("agent-b7k9q", "app", 4, 400, always)
+			c.owned("web-5d9f7c8b6b-x2x4z", "ReplicaSet", "web-5d9f7c8b6b")
+			l := " instance=ksm-2 owner_is_controller=true"
+			c.add("kube_pod_owner pod=web-5d9f7c8b6b-b7k9q owner_kind=ReplicaSet owner_name=web-5d9f7c8b6b"+l, 20, 12, constant(1))
+			c.add("kube_pod_owner pod=agent-b7k9q owner_kind=DaemonSet owner_name=agent"+l, 20, 12, constant(1))
+		}, map[string]usage{"Deployment/web": {3, 300}, "DaemonSet/agent": {4, 400}}},
+		{"a rollout may happen while kube-state-metrics is away", func(c *cluster) {
+			c.run("web-5d9f7c8b6b-x2x4z", "app", 1, 100, span{from: 20, until: 5.5})
+			c.run("web-6db489d4b-b7k9q", "app", 2, 200, span{from: 5.5})
+			l := " instance=ksm owner_is_controller=true"
+			c.add("kube_pod_owner pod=web-5d9f7c8b6b-x2x4z owner_kind=ReplicaSet owner_name=web-5d9f7c8b6b"+l, 20, 8, constant(1))
+		}, map[string]usage{"Deployment/web": {2, 200}}},
+		{"a rollout that kube-state-metrics misses is no drop, from its first minute", func(c *cluster) {
+			// Two samples tell of 30 s, and rate adds 15 s before them and the 20 s
+			// since: 65 of 180 s at 2 cores.
+			c.run("web-5d9f7c8b6b-x2x4z", "app", 1, 100, always)
+			c.run("web-6db489d4b-b7k9q", "app", 2, 200, span{from: 1})
+			l := " instance=ksm owner_is_controller=true"
+			c.add("kube_pod_owner pod=web-5d9f7c8b6b-x2x4z owner_kind=ReplicaSet owner_name=web-5d9f7c8b6b"+l, 20, 8, constant(1))
+		}, map[string]usage{"Deployment/web": {1.722, 300}}},
+		{"a pod with an unknown name that kube-state-metrics misses counts after 2 minutes", func(c *cluster) {
+			c.run("db-0", "app", 1, 100, always)
+			c.run("new-0", "app", 1, 100, span{from: 2})
+			c.run("older-0", "app", 1, 100, span{from: 4})
+			c.owned("db-0", "StatefulSet", "db")
+		}, map[string]usage{"StatefulSet/db": {1, 100}, "StatefulSet/older": {1, 100}}},
 		{"rows of pods, pauses, slices and nodes are not counted", func(c *cluster) {
 			c.run("db-0", "app", 1, 100, always)
 			c.run("db-0", "POD", 0.5, 50, always)
@@ -275,6 +323,64 @@ func TestDefaultRulesKnowEveryWorkload(t *testing.T) {
 			t.Errorf("%s is no workload", key)
 		}
 	}
+}
+
+// A node, or Prometheus, has been away for 5 minutes. What is said of its
+// workloads afterwards is the truth, or nothing at all.
+func TestDefaultRulesAreNeverLowAfterAGap(t *testing.T) {
+	tests := []struct {
+		name   string
+		back   float64            // minutes since the first node came back
+		second float64            // and the second one
+		want   map[string]float64 // cores by workload
+	}{
+		{"one sample gives no slope, so there is no answer", 0.4, 0.4, nil},
+		{"a workload with a node that has none waits for it", 0.9, 0.4, map[string]float64{"first": 4}},
+		{"two samples give the slope", 0.9, 0.9, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"nothing is missing after 1.4 minutes", 1.4, 0.9, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"nor after 1.9", 1.9, 1.4, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"nor after 2.4", 2.4, 1.9, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"nor after 2.9", 2.9, 2.4, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"nor after 3.4", 3.4, 2.9, map[string]float64{"first": 4, "both": 3, "second": 8}},
+		{"a node that has been there all along waits for no other", 20, 0.4, map[string]float64{"first": 4}},
+		{"a gap that is over for long matters no more", 10, 10, map[string]float64{"first": 4, "both": 3, "second": 8}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &cluster{namespace: "shop", node: "n1"}
+			c.run("first-0", "app", 4, 100, always)
+			c.run("both-0", "app", 1, 100, always)
+			c.leaveGap("n1", tt.back)
+			c.node = "n2"
+			c.run("both-1", "app", 2, 100, always)
+			c.run("second-0", "app", 8, 100, always)
+			c.leaveGap("n2", tt.second)
+			p := startPrometheus(t, c.series)
+			got := map[string]float64{}
+			for labels, cores := range query(t, p, defaultExpr(t, "predicted_cpu_cores"), now) {
+				got[(*labels)["workload"]] = cores
+			}
+			if diff := cmp.Diff(tt.want, got, cmpopts.EquateApprox(0.001, 0), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("cores differ (-want +got):\n%s", diff)
+			}
+			for labels, cores := range query(t, p, defaultExpr(t, "predicted_container_cpu_cores"), now) {
+				truth := map[string]float64{"first-0": 4, "both-0": 1, "both-1": 2, "second-0": 8}[(*labels)["pod"]]
+				if !cmp.Equal(truth, cores, cmpopts.EquateApprox(0.001, 0)) {
+					t.Errorf("container of %s: %v cores; want %v or nothing", (*labels)["pod"], cores, truth)
+				}
+			}
+		})
+	}
+}
+
+// A node that joins has not come back: no workload waits for it.
+func TestDefaultRulesDoNotWaitForANewNode(t *testing.T) {
+	c := &cluster{namespace: "shop", node: "n1"}
+	c.run("agent-x2x4z", "app", 1, 100, always)
+	c.node = "n2"
+	c.run("agent-b7k9q", "app", 1, 100, span{from: 0.4})
+	got := ask(t, c.series, "predicted_cpu_cores", "predicted_memory_bytes", now, func(l map[string]string) string { return l["workload"] })
+	compare(t, got, map[string]usage{"agent": {1, 200}}, 0.001)
 }
 
 func TestDefaultRulesSurviveARolloutAndARestart(t *testing.T) {
