@@ -21,7 +21,8 @@ var (
 
 // Series is one labelled stream of samples on a grid. Values[i] was taken at
 // Start + i*Step; a missing sample is NaN. Start is a multiple of Step since
-// the Unix epoch. A Series does not change once it is built.
+// the Unix epoch. Whoever is given a
+// Series must not change it.
 type Series struct {
 	Labels model.Metric
 	Start  time.Time

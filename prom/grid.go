@@ -96,7 +96,7 @@ func (g *grid) row(labels model.Metric) (*row, error) {
 
 func (g *grid) newRow(key string, name model.LabelValue, labels model.Metric) (*row, error) {
 	if len(g.rows) >= g.maxSeries {
-		return nil, fmt.Errorf("%w: more than %d series; want an expression with fewer, or a higher limit", ErrTooLarge, g.maxSeries)
+		return nil, fmt.Errorf("%w: more than %d series; want an expression with fewer", ErrTooLarge, g.maxSeries)
 	}
 	if (len(g.rows)+1)*g.points > maxCells {
 		return nil, fmt.Errorf("%w: more than %d series of %d points; want fewer series, a shorter lookback or a longer step",
